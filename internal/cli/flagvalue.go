@@ -85,7 +85,7 @@ func Preset[T any](f *List[T], s string) *List[T] {
 
 // flagError rewrites an error of pflag about the value of a flag. It leaves out a value that is a
 // secret, which pflag would quote. Where the error of strconv only says that the value is wrong, it
-// says which form is wanted.
+// says which form it wants.
 func flagError(err error) error {
 	e, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {
@@ -99,14 +99,14 @@ func flagError(err error) error {
 		return fmt.Errorf("invalid argument (not shown: it holds a password) for \"--%s\" flag: %w", f.Name, e.Unwrap())
 	}
 	if _, ok := errors.AsType[*strconv.NumError](e.Unwrap()); ok {
-		want := "a whole number in range is wanted"
+		want := "want a whole number in range"
 		if f.Value.Type() == "bool" {
-			want = "true or false is wanted"
+			want = "want true or false"
 		}
 		return fmt.Errorf("invalid argument %q for \"--%s\" flag: %s", e.GetValue(), f.Name, want)
 	}
 	if _, ours := f.Value.(SecretFlag); !ours && f.Value.Type() == "duration" { // pflag's own names no unit
-		return fmt.Errorf("invalid argument %q for \"--%s\" flag: a duration with its unit is wanted, such as --%[2]s 30s",
+		return fmt.Errorf("invalid argument %q for \"--%s\" flag: want a duration with its unit, such as --%[2]s 30s",
 			e.GetValue(), f.Name)
 	}
 	return err

@@ -96,7 +96,7 @@ func OneArg(name string) cobra.PositionalArgs {
 		case len(args) == 0:
 			return Usagef("%s: %s is missing", cmd.CommandPath(), name)
 		case len(args) > 1:
-			return Usagef("%s: one %s is wanted, got %q too", cmd.CommandPath(), name, args[1])
+			return Usagef("%s needs one %s, got %q too", cmd.CommandPath(), name, args[1])
 		}
 		return nil
 	}

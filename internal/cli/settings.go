@@ -125,7 +125,7 @@ func NoFileError(flag, path, example string, err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		err = e.Err
 	}
-	return Usagef("%s %s: %w; the path of a file that is there is wanted, such as %s", flag, path, err, example)
+	return Usagef("%s %s: %w; want the path of an existing file, such as %s", flag, path, err, example)
 }
 
 // KnownSettings returns the settings of a command and its subcommands. A flag that is a list in one

@@ -1,5 +1,5 @@
-// Package sockowner tells whose process is at the other end of a TCP connection that both ends of
-// which are on this machine.
+// Package sockowner tells whether the other end of a TCP connection within this machine belongs to
+// a process of the same user.
 package sockowner
 
 import (
@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// IsOurs reports whether a process of the user that this process runs as made the connection c,
-// which was accepted here. It is false where the system does not tell, and for a connection that
+// IsOurs reports whether a process of this process's user made the connection c, which was accepted
+// here. It is false where the system does not tell, and for a connection that
 // has been closed meanwhile. It does not block.
 func IsOurs(c net.Conn) bool {
 	client, ok1 := addrPort(c.RemoteAddr())

@@ -136,8 +136,9 @@ func (c *TCPConn) established(ctx context.Context, patience time.Duration) error
 	return nil
 }
 
-// isSelf reports whether the socket is connected to itself, as happens when nobody listens on a
-// port that is one of those given to those who dial (RFC 9293, section 3.5: a simultaneous open).
+// isSelf reports whether the socket is connected to itself. That happens if nobody listens on a
+// port that the kernel also gives to outgoing connections (RFC 9293, section 3.5: simultaneous
+// open).
 func (c *TCPConn) isSelf() bool {
 	return c.local.Port == c.remote.Port && c.local.IP.Equal(c.remote.IP)
 }

@@ -20,19 +20,21 @@ func newControlServe(p cli.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve --url URL",
 		Short: "Run a coordination server with its relay until SIGTERM or SIGINT",
-		Long: `serve runs the server that nodes of a network join, this program's and tailscaled
-alike, with a DERP relay on the same port and a STUN server beside it.
+		Long: `serve runs the server of a network, which nodes of this program and tailscaled
+join, with a DERP relay on the same port and a STUN server.
 
-An https:// URL wants a certificate: from files (--cert, --key), from Let's
-Encrypt (--acme), or of something in front that passes on plain HTTP (--plain).
-Without any of these it is self-signed; then each node needs the certificate in
-the state directory (--ca-file), and stock clients in their system's store of
-trusted ones. An http:// URL is for loopback and private addresses; the relay
-speaks TLS on that port all the same, trusted by its pin. With a URL on loopback
-nothing else is listened on unless --listen says so.
+An https:// URL needs a certificate: from files (--cert, --key), from Let's
+Encrypt (--acme), or from a program in front that terminates TLS (--plain).
+Without any of these serve makes a self-signed certificate in the state
+directory. Nodes then need it by --ca-file, and stock clients need it in the
+system's certificate store. An http:// URL is for loopback and private
+addresses. The relay speaks TLS on that port too, and clients trust it by its
+pin. If the URL is on loopback, serve listens on loopback only, unless --listen
+names another address.
 
-The policy file is read again on SIGHUP and when it changes, and so are --cert and
---key. A policy with mistakes is logged with line and column, and changes nothing.
+The files of --policy, --cert and --key are read again on SIGHUP and when they
+change. A policy with mistakes is logged with line and column, and the old one
+stays in force.
 
 --dev needs nothing else: it makes a user and a key, and prints the line with
 which another machine joins.`,

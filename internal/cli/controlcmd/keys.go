@@ -25,10 +25,10 @@ func newKeysCreate(p cli.Program) *cobra.Command {
 	cmd := adminCommand(p, &cobra.Command{
 		Use:   "create --user USER",
 		Short: "Make a pre-auth key and print it",
-		Long: `create makes a key with which nodes join as a user's, or as nodes with tags. It is
-printed alone on a line, here and never again.
+		Long: `create makes a key with which nodes join, as nodes of a user or with tags. It
+prints the key on a line of its own. The key cannot be shown again later.
 
-A key lets one node in, or any number with --reusable.`,
+A key admits one node, or any number with --reusable.`,
 		Example: `  KEY=$(ginnel control keys create --user ci --ephemeral --reusable --expiry 24h)
   ginnel control keys create --user ann --tags tag:db --take-over`,
 		Args: cli.NoArgs,
@@ -44,11 +44,11 @@ A key lets one node in, or any number with --reusable.`,
 		return c.say(key, "%s", key.Key)
 	})
 	fs := cmd.Flags()
-	fs.StringVar(&req.User, "user", "", "`user` whose nodes the key lets in")
-	fs.BoolVar(&req.Reusable, "reusable", false, "let any number of nodes in")
+	fs.StringVar(&req.User, "user", "", "`user` that the nodes belong to")
+	fs.BoolVar(&req.Reusable, "reusable", false, "admit any number of nodes")
 	fs.BoolVar(&req.Ephemeral, "ephemeral", false, "forget each node when it leaves")
 	fs.StringSliceVar(&req.Tags, "tags", nil, "`tag`s that the nodes get, each as tag:NAME; repeatable")
-	fs.Var(&expiry, "expiry", "how long the key lets nodes in, such as 24h or 90d (0: for ever)")
+	fs.Var(&expiry, "expiry", "how long the key is valid, such as 24h or 90d (0: for ever)")
 	fs.BoolVar(&req.TakeOver, "take-over", false,
 		"have a node take name and addresses of one that is offline and has the same name and owner")
 	return cmd
@@ -99,7 +99,7 @@ func keyKind(k server.AuthKey) string {
 func newKeysExpire(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:     "expire ID",
-		Short:   "Have a pre-auth key let nobody in any more",
+		Short:   "Make a pre-auth key invalid",
 		Example: `  ginnel control keys expire 3`,
 		Args:    wantArgs("ID"),
 	}, func(ctx context.Context, c *adminCall) error {

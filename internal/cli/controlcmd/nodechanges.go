@@ -29,7 +29,7 @@ func newNodesExpire(p cli.Program) *cobra.Command {
 	var forEver bool
 	cmd := adminCommand(p, &cobra.Command{
 		Use:   "expire NODE",
-		Short: "Have a node log in again before it can go on: now, at some time or never",
+		Short: "Expire the key of a node, now or later, so that it has to log in again",
 		Example: `  ginnel control nodes expire laptop
   ginnel control nodes expire laptop --at 2027-01-31
   ginnel control nodes expire laptop --at 2027-01-31T18:00:00+01:00
@@ -57,7 +57,7 @@ func newNodesExpire(p cli.Program) *cobra.Command {
 		return c.say(n, "node %s expires at %s", n.Name, n.Expiry.Local().Format(time.RFC3339))
 	})
 	cmd.Flags().Var(&at, "at", "when, as 2027-01-31 or 2027-01-31T18:00:00Z")
-	cmd.Flags().BoolVar(&forEver, "never", false, "let its key be good for ever")
+	cmd.Flags().BoolVar(&forEver, "never", false, "the key never expires")
 	return cmd
 }
 
@@ -78,9 +78,9 @@ func newNodesDelete(p cli.Program) *cobra.Command {
 	cmd := adminCommand(p, &cobra.Command{
 		Use:   "delete NODE",
 		Short: "Delete a node",
-		Long: `delete forgets a node. Its machine can come back as a new node, at once if it has a
-reusable key: the server's log says so then. With --block the machine is kept out
-until "nodes unblock" lets it in again.`,
+		Long: `delete removes a node. Its machine can return as a new node, at once if it has a
+reusable key; the server's log says so then. With --block the machine is refused
+until "nodes unblock" admits it again.`,
 		Example: `  ginnel control nodes delete laptop
   ginnel control nodes delete stolen --block`,
 		Args: wantArgs("NODE"),
@@ -97,14 +97,14 @@ until "nodes unblock" lets it in again.`,
 		}
 		return c.done("node %s is deleted", n.Name)
 	})
-	cmd.Flags().BoolVar(&block, "block", false, "keep its machine out")
+	cmd.Flags().BoolVar(&block, "block", false, "refuse its machine from now on")
 	return cmd
 }
 
 func newNodesBlocked(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:     "blocked",
-		Short:   "List the machines that are kept out",
+		Short:   "List the blocked machines",
 		Example: `  ginnel control nodes blocked`,
 		Args:    cli.NoArgs,
 	}, func(ctx context.Context, c *adminCall) error {
@@ -123,7 +123,7 @@ func newNodesBlocked(p cli.Program) *cobra.Command {
 func newNodesUnblock(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:     "unblock NODE",
-		Short:   "Let a machine in again, by the name of its node or by its key",
+		Short:   "Admit a blocked machine again, by the name of its node or by its key",
 		Example: `  ginnel control nodes unblock stolen`,
 		Args:    wantArgs("NODE"),
 	}, func(ctx context.Context, c *adminCall) error {
@@ -137,7 +137,7 @@ func newNodesUnblock(p cli.Program) *cobra.Command {
 func newNodesRename(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:   "rename NODE NAME",
-		Short: "Give a node a name that it keeps; an empty one gives back that of its host",
+		Short: "Give a node a fixed name; an empty name restores that of its host",
 		Example: `  ginnel control nodes rename ip-10-1-2-3 db-1
   ginnel control nodes rename db-1 ''`,
 		Args: wantArgs("NODE", "[NAME]"),
@@ -153,9 +153,9 @@ func newNodesRename(p cli.Program) *cobra.Command {
 func newNodesTag(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:   "tag NODE TAG...",
-		Short: "Give a node to these tags and no others; it is no user's then",
-		Long: `Give a node to these tags and no others; it is no user's then. If a policy is in
-force, each tag has to be among its tagOwners.`,
+		Short: "Replace the tags of a node",
+		Long: `tag replaces the tags of a node. A node with tags does not belong to a user any
+more. If a policy is in force, its tagOwners must list each tag.`,
 		Example: `  ginnel control nodes tag db-1 tag:db
   ginnel control nodes tag web-1 tag:web,tag:public`,
 		Args: wantArgs("NODE", "TAG..."),
@@ -175,7 +175,7 @@ force, each tag has to be among its tagOwners.`,
 func newNodesMove(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:     "move NODE USER",
-		Short:   "Give a node to a user; it has no tags then",
+		Short:   "Give a node to a user, without tags",
 		Example: `  ginnel control nodes move laptop ann`,
 		Args:    wantArgs("NODE", "USER"),
 	}, func(ctx context.Context, c *adminCall) error {
@@ -190,7 +190,7 @@ func newNodesMove(p cli.Program) *cobra.Command {
 func newNodesRoutes(p cli.Program) *cobra.Command {
 	return cli.CommandGroup(&cobra.Command{
 		Use:   "routes",
-		Short: "Administer the subnets, and the Internet, that nodes lead to",
+		Short: "Administer the routes of nodes: subnets and the Internet",
 	},
 		newRoutesList(p), newRoutesApprove(p), newRoutesRevoke(p))
 }
@@ -226,7 +226,7 @@ func newRoutesList(p cli.Program) *cobra.Command {
 func newRoutesApprove(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:   "approve NODE [CIDR...]",
-		Short: "Let traffic pass by routes of a node: these, or all that it advertises",
+		Short: "Approve routes of a node: these, or all that it advertises",
 		Example: `  ginnel control nodes routes approve office 10.20.0.0/16
   ginnel control nodes routes approve exit-1 0.0.0.0/0
   ginnel control nodes routes approve office`,
@@ -244,7 +244,7 @@ func newRoutesApprove(p cli.Program) *cobra.Command {
 func newRoutesRevoke(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:   "revoke NODE [CIDR...]",
-		Short: "Take back the approval of routes of a node: of these, or of all",
+		Short: "Revoke the approval of routes of a node: these, or all",
 		Example: `  ginnel control nodes routes revoke office 10.20.0.0/16
   ginnel control nodes routes revoke office`,
 		Args: wantArgs("NODE..."),

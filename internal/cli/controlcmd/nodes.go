@@ -90,7 +90,7 @@ func nodeExpiry(n server.Node) string {
 func newNodesShow(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:     "show NODE",
-		Short:   "Show all that is known of a node",
+		Short:   "Show everything about a node",
 		Example: `  ginnel control nodes show db-1`,
 		Args:    wantArgs("NODE"),
 	}, func(ctx context.Context, c *adminCall) error {
@@ -148,7 +148,7 @@ func (a *admin) findNode(ctx context.Context, ref string) (n server.Node, err er
 func newNodesPending(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:     "pending",
-		Short:   "List the nodes that wait to be let in",
+		Short:   "List the nodes that wait for approval",
 		Example: `  ginnel control nodes pending`,
 		Args:    cli.NoArgs,
 	}, func(ctx context.Context, c *adminCall) error {
@@ -176,7 +176,7 @@ func newNodesApprove(p cli.Program) *cobra.Command {
 	var user string
 	cmd := adminCommand(p, &cobra.Command{
 		Use:   "approve LOGIN --user USER",
-		Short: "Let in a node that waits, as one of a user's",
+		Short: "Approve a waiting node as a node of a user",
 		Example: `  ginnel control nodes approve ginnel-login-0123456789abcdef01234567 --user ann
   ginnel control nodes approve https://control.example.com/register/ginnel-login-0123456789abcdef01234567 --user ann`,
 		Args: wantArgs("LOGIN"),
@@ -191,14 +191,14 @@ func newNodesApprove(p cli.Program) *cobra.Command {
 		}
 		return c.say(n, "node %s of %s is let in, with the addresses %s", n.Name, nodeOwner(n), cli.JoinAddrs(n.Addresses))
 	})
-	cmd.Flags().StringVar(&user, "user", "", "`user` whose the node is to be")
+	cmd.Flags().StringVar(&user, "user", "", "`user` that the node will belong to")
 	return cmd
 }
 
 func newNodesRefuse(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:     "refuse LOGIN",
-		Short:   "Send away a node that waits",
+		Short:   "Refuse a waiting node",
 		Example: `  ginnel control nodes refuse ginnel-login-0123456789abcdef01234567`,
 		Args:    wantArgs("LOGIN"),
 	}, func(ctx context.Context, c *adminCall) error {

@@ -20,14 +20,14 @@ func newControlPolicy(p cli.Program) *cobra.Command {
 }
 
 func newPolicyCheck(p cli.Program) *cobra.Command {
-	var alone, explain bool
+	var offline, explain bool
 	where := new(adminFlags)
 	cmd := &cobra.Command{
 		Use:   "check FILE",
-		Short: "Say what is wrong with a policy file, and change nothing",
-		Long: `check reads a policy file as the server would, and runs its tests on the server's
-nodes. With --offline it does what can be done without a server. With --explain it
-also lists what each entry does, and for how many of the nodes.`,
+		Short: "Check a policy file without putting it in force",
+		Long: `check reads a policy file as the server does, and runs its tests on the server's
+nodes. With --offline it checks what can be checked without a server. With
+--explain it also lists what each entry does, and for how many nodes.`,
 		Example: `  ginnel control policy check policy.hujson
   ginnel control policy check --explain policy.hujson
   ginnel control policy check --offline policy.hujson`,
@@ -39,7 +39,7 @@ also lists what each entry does, and for how many of the nodes.`,
 			}
 			c := &adminCall{args: args, out: p.Stdout, json: where.asJSON}
 			var checked server.Policy
-			if alone {
+			if offline {
 				checked, err = checkOffline(text)
 			} else if c.admin, err = where.open(p); err == nil {
 				err = c.call(cmd.Context(), http.MethodPost, fmt.Sprintf("policy/check?explain=%t", explain), hujson(text),
@@ -52,7 +52,7 @@ also lists what each entry does, and for how many of the nodes.`,
 		},
 	}
 	where.add(cmd.Flags())
-	cmd.Flags().BoolVar(&alone, "offline", false, "ask no server")
+	cmd.Flags().BoolVar(&offline, "offline", false, "do not ask a server")
 	cmd.Flags().BoolVar(&explain, "explain", false, "list what each entry does")
 	return cmd
 }
@@ -117,9 +117,10 @@ func newPolicyGet(p cli.Program) *cobra.Command {
 func newPolicySet(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:   "set FILE",
-		Short: "Put a policy in force; one with mistakes changes nothing",
-		Long: `set puts a policy in force at once, for all nodes. If the server was started with
---policy, that file comes back when it changes and when the server starts.`,
+		Short: "Put a policy in force",
+		Long: `set puts a policy in force for all nodes at once. If the server was started with
+--policy, that file replaces this policy when the file changes and when the
+server starts.`,
 		Example: `  ginnel control policy set policy.hujson`,
 		Args:    wantArgs("FILE"),
 	}, func(ctx context.Context, c *adminCall) error {
@@ -136,7 +137,7 @@ func newPolicySet(p cli.Program) *cobra.Command {
 func newPolicyDelete(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:     "delete",
-		Short:   "Take the policy away: everybody may reach everybody",
+		Short:   "Remove the policy: every node may reach every node",
 		Example: `  ginnel control policy delete`,
 		Args:    cli.NoArgs,
 	}, func(ctx context.Context, c *adminCall) error {

@@ -76,10 +76,10 @@ func (o *serveOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.baseDomain, "base-domain", defaultBaseDomain, "`domain` that the nodes' names are in")
 	fs.StringVar(&o.policy, "policy", "",
 		"HuJSON `file` that says who may reach whom (without a policy, everybody everybody)")
-	fs.Var(&o.dns, "dns", "`addr`esses of the DNS servers that all nodes are to use, separated by commas")
+	fs.Var(&o.dns, "dns", "`addr`esses of DNS servers for all nodes, separated by commas")
 	fs.StringVar(&o.dnsConfig, "dns-config", "",
 		"YAML `file` with DNS settings for all nodes: nameservers, split DNS, search domains, records")
-	fs.Var(&o.ephemeralTimeout, "ephemeral-timeout", "how long after it was last heard an ephemeral node is removed")
+	fs.Var(&o.ephemeralTimeout, "ephemeral-timeout", "how long after its last contact an ephemeral node is removed")
 	fs.Var(&o.nodeExpiry, "node-expiry",
 		"how long a node without tags may stay before it has to log in again, such as 180d (0: for ever)")
 	fs.Var(&o.embedded, "relay", "`kind` of relay: embedded, or none if --derp-map names others")
@@ -301,7 +301,7 @@ func (o *serveOptions) checkNetwork() (err error) {
 			o.baseDomain, o.site.Hostname())
 	}
 	if o.ephemeralTimeout.Value == 0 {
-		return cli.Usagef("--ephemeral-timeout %s: a positive duration is wanted", o.ephemeralTimeout.Text)
+		return cli.Usagef("--ephemeral-timeout %s: want a positive duration", o.ephemeralTimeout.Text)
 	}
 	if o.names, err = o.dnsSettings(); err != nil {
 		return err

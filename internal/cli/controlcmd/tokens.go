@@ -15,7 +15,7 @@ import (
 func newControlTokens(p cli.Program) *cobra.Command {
 	return cli.CommandGroup(&cobra.Command{
 		Use:   "tokens",
-		Short: "Administer the tokens that let programs elsewhere administer the server",
+		Short: "Administer the tokens of programs that administer the server",
 	},
 		newTokensCreate(p), newTokensList(p), newTokensDelete(p))
 }
@@ -25,8 +25,9 @@ func newTokensCreate(p cli.Program) *cobra.Command {
 	cmd := adminCommand(p, &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a token and print it",
-		Long: `create makes a token that allows everything which these commands do. It is printed
-alone on a line, here and never again. NAME says what it is for.`,
+		Long: `create makes a token that allows everything that these commands can do. It prints
+the token on a line of its own. The token cannot be shown again later. NAME says
+what it is for.`,
 		Example: `  ginnel control tokens create deploy --expiry 90d > token
   ginnel control nodes list --server https://control.example.com --token file:token`,
 		Args: wantArgs("NAME"),
@@ -39,7 +40,7 @@ alone on a line, here and never again. NAME says what it is for.`,
 		}
 		return c.say(t, "%s", t.Token)
 	})
-	cmd.Flags().Var(&expiry, "expiry", "how long the token is good for, such as 24h or 90d (0: for ever)")
+	cmd.Flags().Var(&expiry, "expiry", "how long the token is valid, such as 24h or 90d (0: for ever)")
 	return cmd
 }
 

@@ -80,7 +80,7 @@ func newUsersRename(p cli.Program) *cobra.Command {
 func newUsersDelete(p cli.Program) *cobra.Command {
 	return adminCommand(p, &cobra.Command{
 		Use:     "delete USER",
-		Short:   "Delete a user who has neither nodes without tags nor good keys",
+		Short:   "Delete a user who has no untagged nodes and no valid keys",
 		Example: `  ginnel control users delete ann`,
 		Args:    wantArgs("USER"),
 	}, func(ctx context.Context, c *adminCall) error {

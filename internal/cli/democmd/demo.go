@@ -30,7 +30,7 @@ func New(p cli.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Run a whole mesh in this process and fetch a private page through it",
-		Long: `demo runs, on loopback and without any right, a coordination server, a relay with
+		Long: `demo runs, on loopback and without privileges, a coordination server, a relay with
 STUN, two nodes that join with a key, and a web service that only one of them can
 reach. The other fetches the page through its SOCKS5 and HTTP proxy: over the
 relay first, then over the direct path that the nodes find once UDP gets through.`,

@@ -45,8 +45,8 @@ func NewDown(p cli.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "Stop the running node",
-		Long: `down tells the node that runs on the state directory to end, and waits until it
-has. An ephemeral node leaves its network; another one keeps its place there.`,
+		Long: `down stops the node that runs on the state directory, and waits for its end. An
+ephemeral node leaves its network; any other stays registered there.`,
 		Example: `  ginnel down
   ginnel down --state /run/ginnel`,
 		Args: cli.NoArgs,

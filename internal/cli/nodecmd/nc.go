@@ -24,17 +24,17 @@ func NewNC(p cli.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "nc HOST PORT",
 		Short: "Connect standard input and output to an address in the mesh",
-		Long: `nc makes a connection through the running node: what comes on standard input is
-sent, what is received goes to standard output, and the end of either is passed on
-while the other direction goes on. It is made for ssh's ProxyCommand.
+		Long: `nc connects standard input and output to an address through the running node. The
+end of one direction is passed on while the other direction continues. Its use is
+ssh's ProxyCommand.
 
-What NO_PROXY or no_proxy exempts, and what is on this machine, is reached without
-the node.`,
+Hosts that NO_PROXY or no_proxy exempts, and this machine, are reached without the
+node.`,
 		Example: `  ginnel nc db.internal 5432
   ssh -o ProxyCommand='ginnel nc %h %p' build-host`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
-				return cli.Usagef("%s: HOST and PORT are wanted", cmd.CommandPath())
+				return cli.Usagef("%s needs HOST and PORT", cmd.CommandPath())
 			}
 			return nil
 		},

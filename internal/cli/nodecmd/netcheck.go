@@ -26,10 +26,10 @@ func NewNetcheck(p cli.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "netcheck",
 		Short: "Find out what the network between this machine and the relays lets through",
-		Long: `netcheck measures the way to every relay, by UDP or, where that does not come
-through, by HTTPS, and tells how this machine's UDP looks from outside, which relay
-is home, and what proxy or inspection is in the way. The relays are those of the
-running node, or of a file.`,
+		Long: `netcheck measures the latency to every relay, by UDP or, if UDP is blocked, by
+HTTPS. It reports how this machine's UDP port appears from outside, which relay is
+home, and whether a proxy or TLS inspection is in the way. The relays are those of
+the running node, or those of a file.`,
 		Example: `  ginnel netcheck
   ginnel netcheck --json | jq .mapping
   ginnel netcheck --derp-map derpmap.json`,

@@ -123,8 +123,8 @@ func (o *joinOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.hostname, "hostname", "", "`name` of the node in the network (this host's)")
 	fs.StringSliceVar(&o.tags, "tags", nil, "`tag`s to ask for, each as tag:NAME; repeatable")
 	fs.BoolVar(&o.ephemeral, "ephemeral", false, "leave no trace: state in memory, and the server forgets the node")
-	fs.BoolVar(&o.acceptRoutes, "accept-routes", false, "use the subnets that peers are routers for")
-	fs.StringVar(&o.exitNode, "exit-node", "", "`peer` through which what is outside the mesh is reached")
+	fs.BoolVar(&o.acceptRoutes, "accept-routes", false, "use the subnets that peers advertise")
+	fs.StringVar(&o.exitNode, "exit-node", "", "`peer` through which to reach what is outside the mesh")
 	fs.StringSliceVar(&o.advertise, "advertise-routes", nil,
 		"`CIDR` of a network to be the router for, in user space; repeatable")
 	fs.BoolVar(&o.beExitNode, "advertise-exit-node", false,
@@ -163,13 +163,13 @@ func (o *nodeOptions) check() error {
 		return err
 	}
 	if o.traffic.dialTimeout <= 0 {
-		return cli.Usagef("--dial-timeout %v: a positive duration is wanted", o.traffic.dialTimeout)
+		return cli.Usagef("--dial-timeout %v: want a positive duration", o.traffic.dialTimeout)
 	}
 	if o.local.associations < 0 {
-		return cli.Usagef("--max-associations %d: a positive number is wanted", o.local.associations)
+		return cli.Usagef("--max-associations %d: want a positive number", o.local.associations)
 	}
 	if o.timeout <= 0 {
-		return cli.Usagef("--timeout %v: a positive duration is wanted", o.timeout)
+		return cli.Usagef("--timeout %v: want a positive duration", o.timeout)
 	}
 	if o.memory.Text != "" && o.memory.Value < tuning.MinMemory {
 		return cli.Usagef("--memory %s is too little to work with, which is %s", o.memory.Text,

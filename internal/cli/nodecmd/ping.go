@@ -27,15 +27,15 @@ func NewPing(p cli.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ping PEER",
 		Short: "Ping a peer through the mesh and say which path each answer took",
-		Long: `ping asks a peer, given by name or address, for answers, and exits with 0 if
-there was one, or with --until-direct if one came directly. A peer of plain
-WireGuard is asked by ICMP, which its host answers; a ginnel node there does not.`,
+		Long: `ping pings a peer, given by name or address, and exits with 0 if it has answered;
+with --until-direct, if it has answered directly. A plain WireGuard peer is pinged
+by ICMP. Its host answers that; a ginnel node does not.`,
 		Example: `  ginnel ping 10.0.0.1 -c 3
   ginnel ping db --until-direct`,
 		Args: cli.OneArg("PEER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if run.count < 0 {
-				return cli.Usagef("--count %d: 0, for no end, or more is wanted", run.count)
+				return cli.Usagef("--count %d must not be negative (0: no end)", run.count)
 			}
 			if args[0] == "" {
 				return cli.Usagef("%s: PEER is empty", cmd.CommandPath())

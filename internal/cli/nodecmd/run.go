@@ -32,18 +32,18 @@ func NewRun(p cli.Program) *cobra.Command {
 		Use:   "run --control URL | --wireguard FILE [--wait-for HOST[:PORT]]... -- CMD [ARG]...",
 		Short: "Join, run a command behind the proxy, and leave",
 		Long: `run joins a network as an ephemeral node, opens a proxy on a free port with a
-random password, waits until the mesh is usable and each --wait-for answers, and
-runs CMD with http_proxy, https_proxy, all_proxy, grpc_proxy and no_proxy set to
-it, in small letters and capitals, and what npm, Node.js and git over SSH read.
-GINNEL_PROXY is its URL for what speaks SOCKS. A JVM cannot be told a password by
-its environment: on Linux JAVA_TOOL_OPTIONS leads it to a second port on loopback,
-which asks programs of the same user for no password and admits no others.
-What no_proxy exempts stays exempt.
+random password, and waits until the mesh is usable and each --wait-for answers.
+Then it runs CMD with the variables that lead programs to the proxy: http_proxy,
+https_proxy, all_proxy, grpc_proxy and no_proxy, in small letters and capitals, and
+those that npm, Node.js and git over SSH read. GINNEL_PROXY is the URL for programs
+that speak SOCKS. A JVM takes no password from its environment, so on Linux
+JAVA_TOOL_OPTIONS names a second port on loopback. It asks programs of the same
+user for no password and admits no others. Entries of no_proxy are kept.
 
-Input, output and signals go to CMD as they are, and its exit status is run's: 128
-and the signal's number if it died by one, 127 if there is no such command, 126 if
-it cannot be run. Then the node leaves its network; it leaves nothing behind,
-whichever way it ends.
+CMD gets input, output and signals unchanged, and its exit status becomes that of
+run: 128 plus the number of the signal that killed it, 127 if there is no such
+command, 126 if it cannot be run. Then the node leaves its network. It leaves
+nothing behind, whichever way it ends.
 
 Nothing is run, and the exit status is 3, if the mesh is not ready in time, 4 if
 the node is not let in, and 5 if the coordination server cannot be reached.`,

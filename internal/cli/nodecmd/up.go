@@ -16,23 +16,23 @@ func NewUp(p cli.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up --control URL | --wireguard FILE",
 		Short: "Join and serve the proxies until SIGTERM or SIGINT",
-		Long: `up joins a network, with no rights at all, and offers it as a SOCKS5 and HTTP
-proxy: the network of a coordination server (--control), by a key or by the
-approval of somebody there, or the one that a wg-quick file describes. The file
-is used as it is; what would change the host (PostUp, Table, FwMark) is left out
-with a warning.
+		Long: `up joins a network without privileges and offers it as a SOCKS5 and HTTP proxy. The
+network is that of a coordination server (--control), which admits the node by a
+pre-auth key or by somebody's approval, or the one of a wg-quick file
+(--wireguard). Settings of that file that would change the host (PostUp, Table,
+FwMark) are ignored with a warning.
 
-Over http:// to a public address, and wherever the server's own key matters more
-than its certificate, --server-key names the key that the server must have: the
-publicKey in the answer to 'curl URL/key?v=130' on the server's machine.
+--server-key names the key that the coordination server must have, for http:// to
+a public address or if the certificate is not enough. It is the publicKey in the
+answer to 'curl URL/key?v=130', asked on the server's machine.
 
-Nothing comes in from the mesh unless --serve opens it, and the proxy is open to
-this machine alone unless --proxy-auth protects it.
+Nothing comes in from the mesh unless --serve opens it. The proxy is open to this
+machine only, unless --proxy-auth protects it.
 
-With --detach it goes on in the background once the proxy can carry traffic and
-each --wait-for has answered. If that is not so in time the exit status is 3, 4 if
-the node is not let in, 5 if the coordination server cannot be reached, and nothing
-is left running.`,
+With --detach the node continues in the background once the proxy can carry traffic
+and each --wait-for has answered. Otherwise nothing is left running, and the exit
+status is 3 if that took too long, 4 if the node is not admitted, and 5 if the
+coordination server cannot be reached.`,
 		Example: `  ginnel up --control https://mesh.example.com --authkey file:key
   ginnel up --wireguard wg0.conf
   ginnel up --wireguard wg0.conf --proxy 127.0.0.1:8080 -L 5432:db.internal:5432

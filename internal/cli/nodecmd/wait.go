@@ -28,10 +28,10 @@ func NewWait(p cli.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "wait HOST[:PORT]",
 		Short: "Wait until an address answers through the mesh",
-		Long: `wait returns with exit status 0 as soon as a connection to HOST:PORT can be made
-through the running node, or HOST alone answers a ping, and with 3 if that does
-not happen in time: then it says which step on the way is broken, as 'ginnel why'
-does. The node, too, may still have to be started.`,
+		Long: `wait exits with status 0 as soon as a connection to HOST:PORT can be made through
+the running node, or HOST alone answers a ping. If that does not happen in time,
+it exits with 3 and names the broken step, as 'ginnel why' does. The node may be
+started after wait.`,
 		Example: `  ginnel wait db.internal:5432 && make migrate
   ginnel wait --timeout 10s build-host`,
 		Args: cli.OneArg("HOST[:PORT]"),
@@ -54,7 +54,7 @@ func (o *waitOptions) run(ctx context.Context, p cli.Program, text string) error
 		return cli.Usage(err)
 	}
 	if o.timeout <= 0 {
-		return cli.Usagef("--timeout %v: a positive duration is wanted", o.timeout)
+		return cli.Usagef("--timeout %v: want a positive duration", o.timeout)
 	}
 	err = waitFor(ctx, o.timeout, func(ctx context.Context, patience time.Duration) error {
 		return o.try(ctx, p, target, patience)

@@ -28,11 +28,11 @@ func NewWhy(p cli.Program) *cobra.Command {
 	var w whyRun
 	cmd := &cobra.Command{
 		Use:   "why HOST:PORT",
-		Short: "Walk the way to a service and name the first broken step and its mend",
-		Long: `why walks the way of a connection through the running node, in this order: the
-name, the network map, policy, whether the peer is online, the path to it, the
-WireGuard handshake, and TCP. It prints what it found at each step, stops at the
-first that is broken, and says what to do about it.
+		Short: "Find the broken step on the way to a service, and how to mend it",
+		Long: `why checks the steps of a connection through the running node, in this order: the
+name, the network map, the policy, whether the peer is online, the path to it,
+the WireGuard handshake, and TCP. It prints the result of each step, stops at the
+first one that is broken, and says how to mend it.
 
 The exit status is 0 if all steps are fine and 1 if one is broken. For a node that
 has not joined its network yet it is 3, or 5 if the coordination server cannot be
@@ -61,10 +61,10 @@ func (w *whyRun) run(ctx context.Context, p cli.Program, text string) error {
 		return cli.Usage(err)
 	}
 	if _, _, err := net.SplitHostPort(target); err != nil {
-		return cli.Usagef("%q has no port; HOST:PORT is wanted, such as db:5432", text)
+		return cli.Usagef("%q has no port; want HOST:PORT, such as db:5432", text)
 	}
 	if w.timeout <= 0 {
-		return cli.Usagef("--timeout %v: a positive duration is wanted", w.timeout)
+		return cli.Usagef("--timeout %v: want a positive duration", w.timeout)
 	}
 	a, err := w.where.Open(p)
 	if err != nil {

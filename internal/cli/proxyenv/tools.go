@@ -11,11 +11,12 @@ import (
 	"ginnel/internal/cli"
 )
 
-// Variables of tools that read none of the usual ones.
+// This file has the variables of tools that do not read http_proxy and its like.
 
 // gitSSH has git reach SSH servers through 'ginnel nc', which finds the node by GINNEL_PROXY. A
 // command of the user's stays and gets a further option, whether it is in GIT_SSH_COMMAND or in
-// git's setting core.sshCommand. ok is false if the user has a program that may know no options.
+// git's setting core.sshCommand. ok is false if GIT_SSH names a
+// program, because it may not take ssh's options.
 func gitSSH(p cli.Program) (v Variable, ok bool) {
 	const name = "GIT_SSH_COMMAND"
 	self, err := os.Executable()
@@ -43,7 +44,7 @@ func gitSSHScript(option string) string {
 	return "c=$(git config core.sshCommand); set -- " + option + ` "$@"; eval "${c:-ssh} \"\$@\""`
 }
 
-// plainWord is what no shell takes for anything else.
+// plainWord matches words that a shell takes as they are.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,-]+$`)
 
 // shellWord quotes a word for a POSIX shell if it needs that.
@@ -54,9 +55,9 @@ func shellWord(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// javaOptions sets the properties of the JVM. They cannot hold a password that the JVM would send,
-// so they name a proxy that asks for none. If there is no such, nothing is set: everything that a
-// Java program asks for would be refused.
+// javaOptions sets the proxy properties of the JVM. The JVM sends no password from its properties,
+// so they name the proxy that asks for none. Without such a proxy nothing is set, because a proxy
+// that asks for a password would refuse every request of a Java program.
 func javaOptions(a Access, direct []string, p cli.Program) (v Variable, ok bool) {
 	const name, nonProxy = "JAVA_TOOL_OPTIONS", "-Dhttp.nonProxyHosts="
 	hostPort, ok := a.withoutPassword()
@@ -81,12 +82,13 @@ func javaOptions(a Access, direct []string, p cli.Program) (v Variable, ok bool)
 	return Variable{name, strings.Join(options, " ")}, true
 }
 
-// javaPattern is what can be an entry of http.nonProxyHosts: a name, whose first or last part may
-// be *.
+// javaPattern matches the entries that http.nonProxyHosts allows: names whose first or last part
+// may be an asterisk.
 var javaPattern = regexp.MustCompile(`^(\*\.?)?[A-Za-z0-9_-][A-Za-z0-9_.-]*(\*)?$|^\*$|^\[[0-9a-fA-F:]+\]$`)
 
-// javaPatterns are the entries of no_proxy as http.nonProxyHosts can say them. A domain there does
-// not include the names below it. Prefixes that do not end at a dot cannot be said, nor can ports.
+// javaPatterns translates entries of no_proxy for http.nonProxyHosts, where a domain does not
+// include the names below it. It omits entries that cannot be translated: ports, and prefixes of
+// addresses that do not end at a dot.
 func javaPatterns(direct []string) (patterns []string) {
 	for _, e := range direct {
 		var forms []string

@@ -128,7 +128,7 @@ const minQueueMemory = 64 << 10
 func (o *serveOptions) checkLimits() error {
 	switch {
 	case o.clients.most <= 0:
-		return cli.Usagef("--max-clients %d: a positive number is wanted", o.clients.most)
+		return cli.Usagef("--max-clients %d: want a positive number", o.clients.most)
 	case !(o.accept.rate >= 0) || math.IsInf(o.accept.rate, 0) || o.accept.burst < 0:
 		return cli.Usagef("--accept-rate and --accept-burst are numbers, and not negative")
 	case o.accept.burst > 0 && o.accept.rate == 0:

@@ -31,12 +31,12 @@ func newRelayServe(p cli.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a DERP relay and STUN server until SIGTERM or SIGINT",
-		Long: `serve runs a relay that speaks what derper speaks, for this program's nodes and
-for tailscaled alike, and a STUN server.
+		Long: `serve runs a DERP relay, compatible with derper, for nodes of this program and for
+tailscaled, and a STUN server.
 
-The certificate comes from files (--cert, --key), from Let's Encrypt (--acme), or
-is made here and kept; then its pin is printed, which clients take as CertName.
-Files are read again when they change, and on SIGHUP.`,
+The certificate comes from files (--cert, --key) or from Let's Encrypt (--acme).
+Otherwise serve makes a self-signed one, keeps it, and prints its pin, which
+clients take as CertName. Files are read again when they change, and on SIGHUP.`,
 		Example: `  ginnel relay serve --acme --hostname relay.example.com
   ginnel relay serve --cert relay.pem --key relay.key --metrics 127.0.0.1:9100
   ginnel relay serve --listen :8443 --hostname 192.0.2.1 --http none`,

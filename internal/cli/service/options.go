@@ -36,7 +36,7 @@ func (o *Options) Add(fs *pflag.FlagSet, usage Usage) {
 	fs.StringVar(&o.Key, "key", "", "`file` with its private key, PEM")
 	fs.BoolVar(&o.ACME, "acme", false, usage.ACME)
 	fs.StringVar(&o.ACMEEmail, "acme-email", "", "`address` that Let's Encrypt may write to")
-	fs.BoolVar(&o.Plain, "plain", false, "no TLS, for use behind something that does it")
+	fs.BoolVar(&o.Plain, "plain", false, "no TLS, for use behind a program that terminates it")
 	o.Log.Add(fs)
 }
 
